@@ -135,7 +135,7 @@ class Config(Section):
         return leak_problems(self.data.sampling, self._feature_columns())
 
     def _early_problems(self) -> Iterator[str]:
-        made_with = {name: self._made_with(task) for name, task in self.tasks.items()}
+        made_with = {name: self.made_with(task) for name, task in self.tasks.items()}
         columns = self._feature_columns()
         return early_problems(self.tasks, self.label_delays(), made_with, self.data, self.model, columns, self.daily)
 
@@ -190,10 +190,10 @@ class Config(Section):
         """Days until the labels of each task are final: the maximum over the task and those that its labels use."""
         found: dict[str, int] = {}
         for name, task in self.tasks.items():  # conditions and parents stand before the tasks that name them
-            found[name] = max([task.delay_days, *(found[other] for other in self._made_with(task))])
+            found[name] = max([task.delay_days, *(found[other] for other in self.made_with(task))])
         return found
 
-    def _made_with(self, task: Task) -> list[str]:
+    def made_with(self, task: Task) -> list[str]:
         """The tasks whose labels a task's labels use."""
         return [n for n in (task.given, task.parent if self.multiplies_labels() else None) if n is not None]
 

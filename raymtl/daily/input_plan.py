@@ -44,12 +44,7 @@ class DayPlans:
     notes: list[str] = field(default_factory=list)
 
 
-def plan_day(
-    config: Config,
-    day: dt.date,
-    base_end: dt.date | None,
-    excluded: Container[dt.date],
-) -> DayPlans:
+def plan_day(config: Config, day: dt.date, base_end: dt.date | None, excluded: Container[dt.date]) -> DayPlans:
     """The plans of `day` after a version whose data end on `base_end` (None: there is none).
 
     `excluded` are days that no version was trained on, or that are known to be bad. Raises DataError if the day's files are

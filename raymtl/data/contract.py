@@ -149,9 +149,8 @@ def label_tasks(config: Config) -> dict[str, Task]:
         needed.setdefault(sampled, config.tasks[sampled])
     for name in reversed(config.tasks):  # parents and conditions precede the tasks that name them
         if name in needed:
-            task = needed[name]
-            above = (task.given, task.parent if config.multiplies_labels() else None)
-            needed |= {other: config.tasks[other] for other in above if other is not None and other not in needed}
+            above = config.made_with(needed[name])
+            needed |= {other: config.tasks[other] for other in above if other not in needed}
     return {name: needed[name] for name in config.tasks if name in needed}
 
 

@@ -14,9 +14,9 @@ from raymtl.config.tasks import Task
 from raymtl.objectives.algebra import logit_prod
 
 
-class EarlyLabels(nn.Module):
-    """What an early label is: 1 with probability f · a, where f is the predicted probability of the final label and a that of a
-    label of 1 to have arrived by the cutoff.
+class ArrivedLabels(nn.Module):
+    """What the label at the cutoff is: 1 with probability f · a, where f is the predicted probability of the final label and a
+    that of a label of 1 to have arrived by then.
 
     Its likelihood has its maximum at f = p, the true probability, if a is right: the expected label at the cutoff is p · a. Its
     gradient is that of the expectation step of Chapelle (KDD 2014), who has an exponential delay for a; a comes from

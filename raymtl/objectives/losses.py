@@ -15,7 +15,7 @@ from raymtl.config.slots.penalties import KLBound, OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.config.wiring import bounds, order_pairs
 from raymtl.objectives.algebra import logit_prod, sym_kl
-from raymtl.objectives.early import EarlyLabels
+from raymtl.objectives.early import ArrivedLabels
 from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import TaskObjective
 from raymtl.objectives.terms.base import RowLoss, build
@@ -103,7 +103,7 @@ class TaskLosses(nn.Module):
             if not isinstance(term, OwnLoss) and isinstance(loss := build(key, term), RowLoss)
         ]
         self._lists = ListLosses(tasks)
-        self._early = EarlyLabels(tasks)
+        self._arrived = ArrivedLabels(tasks)
         own = [task.losses.own for task in tasks.values()]
         self._is_plain = all(term == OwnLoss() for term in own)
         self.register_buffer(
@@ -154,7 +154,7 @@ class TaskLosses(nn.Module):
         # Not observed: logit 0 and label 0, whose loss is finite, so that the weight 0 makes it an exact 0. Masking the
         # losses alone would not do: 0 · NaN is NaN, and so is the gradient of a `where` whose other branch is not finite.
         y = torch.where(mask, labels.float(), 0.0)
-        of_labels = logits if early is None else self._early(logits, *early)
+        of_labels = logits if early is None else self._arrived(logits, *early)
         rows = torch.cat([run.loss(of_labels, mask, self._smoothed(y)) for run in self._runs], 1)
         # A task that has other losses than its kind's has one output
         a = torch.where(mask, logits[:, : mask.shape[1]], 0.0)
@@ -169,7 +169,7 @@ class TaskLosses(nn.Module):
         arrival = logits.new_zeros(())
         if early is not None:
             divisor = _at_least(normalizer[: len(self._floors)], self._floors)
-            arrival = self._early.arrival_loss(early[1], early[0], weights, divisor) * workers
+            arrival = self._arrived.arrival_loss(early[1], early[0], weights, divisor) * workers
         penalties = order + bound + arrival
         total = (per_task * self._weights).sum() + penalties
         return Losses(total, per_task.detach(), order.detach(), bound.detach(), arrival.detach(), per_task, penalties)

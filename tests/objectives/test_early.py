@@ -10,7 +10,7 @@ from raymtl.config.early_labels import Arrival, EarlyLabels
 from raymtl.config.losses import OwnLoss, TaskLossTerms
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
-from raymtl.objectives import early as module
+from raymtl.objectives.early import ArrivedLabels
 from raymtl.objectives.losses import Losses, TaskLosses
 
 OPEN, IN_TIME, LATE, FINAL = Arrival.OPEN, Arrival.IN_TIME, Arrival.LATE, Arrival(0)
@@ -89,7 +89,7 @@ def early_loss(p: float, a: float, logit: Tensor) -> Tensor:
     """The expected loss of an early label whose final one is 1 with probability p, and has arrived with a."""
     z, arrival = torch.zeros((), dtype=torch.float64), torch.full((1, 1), int(OPEN), dtype=torch.uint8)
     odds = torch.full((1, 1), math.log(a / (1 - a)), dtype=torch.float64)
-    found = module.EarlyLabels(tasks())(torch.stack((z, logit)).unsqueeze(0), arrival, odds)[0, 1]
+    found = ArrivedLabels(tasks())(torch.stack((z, logit)).unsqueeze(0), arrival, odds)[0, 1]
     return p * a * torch.nn.functional.softplus(-found) + (1 - p * a) * torch.nn.functional.softplus(found)
 
 
@@ -121,7 +121,7 @@ def test_its_gradient_is_that_of_the_expected_label() -> None:
             torch.full((1, 1), int(OPEN), dtype=torch.uint8),
             torch.full((1, 1), math.log(a / (1 - a)), dtype=torch.float64),
         )
-        found = module.EarlyLabels(tasks())(torch.stack((logit, logit)).unsqueeze(0), arrival, odds)[0, 1]
+        found = ArrivedLabels(tasks())(torch.stack((logit, logit)).unsqueeze(0), arrival, odds)[0, 1]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(found, torch.tensor(y, dtype=torch.float64))
         (slope,) = torch.autograd.grad(loss, logit)
         f = sigma(-0.7)
@@ -132,7 +132,7 @@ def test_its_gradient_is_that_of_the_expected_label() -> None:
 def test_gradient_in_double_precision() -> None:
     rows, keep = example(), slice(0, len(ROWS))
     labels, arrival, odds = rows["labels"][keep].double(), rows["arrival"][keep], rows["odds"][keep].double()
-    early = module.EarlyLabels(tasks())
+    early = ArrivedLabels(tasks())
     weights = rows["weight"][keep].double().unsqueeze(1).expand(-1, 2)
 
     def loss(logits: Tensor) -> Tensor:
